@@ -26,7 +26,7 @@ from curation.db.engine import Transaction
 from curation.domain import Kind, LayerRole
 from curation.review.reviewers import ReviewerPausedError, lease_holder_name
 
-router = APIRouter(prefix="/api/comparisons", tags=["comparisons"], responses=error_responses(401))
+router = APIRouter(prefix="/api", tags=["comparisons"], responses=error_responses(401))
 
 MAX_CLAIM = 8
 """Largest number of items of a claim: the one on display, and those that a page loads ahead."""
@@ -111,7 +111,7 @@ class ComparisonUndoResponse(BaseModel):
 
 
 @router.post(
-    "/claims",
+    "/comparison/claims",
     summary="Claim comparison items",
     responses=error_responses(409)
     | with_links(
@@ -144,7 +144,7 @@ def claim_comparison_items(
     )
 
 
-@router.post("/release", summary="Release comparison items", status_code=204)
+@router.post("/comparison/release", summary="Release comparison items", status_code=204)
 def release_comparison_items(visit: Annotator, body: ComparisonReleaseRequest) -> None:
     """Release items that a page no longer uses, so that others get them at once."""
     with visit.transaction() as (tx, reviewer):
@@ -152,7 +152,7 @@ def release_comparison_items(visit: Annotator, body: ComparisonReleaseRequest) -
 
 
 @router.post(
-    "/votes",
+    "/comparison/votes",
     summary="Vote on a comparison item",
     responses=error_responses(404, 409)
     | with_links(
@@ -179,7 +179,9 @@ def vote_on_comparison_item(
     return ComparisonVoteResponse(vote=number, item=body.item)
 
 
-@router.post("/undo", summary="Undo a comparison vote", responses=error_responses(404, 409))
+@router.post(
+    "/comparison/undo", summary="Undo a comparison vote", responses=error_responses(404, 409)
+)
 def undo_comparison_vote(
     request: Request, visit: Annotator, body: ComparisonUndoRequest
 ) -> ComparisonUndoResponse:
@@ -268,7 +270,7 @@ class ComparisonWithResult(BaseModel):
 
 
 @router.get(
-    "",
+    "/comparisons",
     summary="List comparisons",
     responses=list_page(
         comparison=operation_link("get_comparison", number="$response.body#/0/id"),
@@ -289,14 +291,16 @@ def get_comparisons(
     return [_comparison(row) for row in rows]
 
 
-@router.get("/{number}", summary="Get a comparison", responses=error_responses(404))
+@router.get("/comparisons/{number}", summary="Get a comparison", responses=error_responses(404))
 def get_comparison(visit: ReadCheckpoints, number: Number) -> ComparisonWithResult:
     """Return a comparison with its result; while it is open, the result is provisional."""
     with visit.transaction(one_view=True) as (tx, _):
         return _with_result(tx, number)
 
 
-@router.post("/{number}/close", summary="Close a comparison", responses=error_responses(404, 409))
+@router.post(
+    "/comparisons/{number}/close", summary="Close a comparison", responses=error_responses(404, 409)
+)
 def close_comparison(visit: WriteRounds, number: Number) -> ComparisonWithResult:
     """Close a comparison: its votes are final."""
     with visit.transaction() as (tx, reviewer):

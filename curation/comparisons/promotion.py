@@ -100,18 +100,18 @@ def compare_by_people(tx: Transaction, new: str, number: int, error: float = ERR
 
     Raises:
         NotFound: There is no such comparison.
-        Refused: It compares others, or it was closed before all its votes were there.
+        Conflict: It compares others, is open, or was closed before all its votes were there.
     """
     row = find_comparison(tx, number)
     promoted = registry.find_promoted_checkpoint(tx)
     side = _side_of(row, new, promoted.id if promoted else None)
     if row["state"] != ComparisonState.closed:
-        raise Refused(
+        raise Conflict(
             f"comparison {number} is still open", f"'layerloop comparison close {number}' ends it"
         )
     # A comparison that is stopped because of its figures has no stated chance of error.
     if _has_undecided(tx, row):
-        raise Refused(
+        raise Conflict(
             f"comparison {number} was closed before all its items had their votes",
             "a test that is stopped early has no known chance of error; open another",
         )
@@ -183,9 +183,9 @@ def compare_by_rules(new: Sequence[bool], promoted: Sequence[bool], error: float
 
 
 def _side_of(row: Mapping[str, Any], new: str, promoted: str | None) -> ComparisonSide:
-    """Return the side of the new checkpoint. Raises Refused unless the other is the promoted."""
+    """Return the side of the new checkpoint. Raises Conflict unless the other is the promoted."""
     if promoted == new:
-        raise Refused("this checkpoint is promoted already")
+        raise Conflict("this checkpoint is promoted already")
     sides = sides_of(row)
     by_side = {
         side: compared.checkpoint
@@ -195,7 +195,7 @@ def _side_of(row: Mapping[str, Any], new: str, promoted: str | None) -> Comparis
     for side in ComparisonSide:
         if by_side.get(side) == new and promoted in by_side.values():
             return side
-    raise Refused(
+    raise Conflict(
         f"comparison {row['id']} does not compare this checkpoint with the promoted one",
         "'layerloop comparison open PROMOTED NEW' opens one",
     )

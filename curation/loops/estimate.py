@@ -80,7 +80,7 @@ def _review(tx: Transaction, plan: LoopPlan, shown: float) -> Estimate:
     row = tx.execute(_REVIEWING).one()
     return Estimate(
         "human_hours",
-        row.seconds * shown / 3_600 if row.n else None,
+        float(row.seconds) * shown / 3_600 if row.n else None,
         f"the mean time of the last {row.n:,} decisions of people"
         if row.n
         else "no person has decided here yet",

@@ -60,7 +60,7 @@ NOT_MEASURED = {
     "POST /api/snapshots",
     "POST /api/rounds/{number}/close",
     "POST /api/loops/{number}/cancel",
-    *(f"POST /api/comparisons/{step}" for step in ("claims", "release", "votes", "undo")),
+    *(f"POST /api/comparison/{step}" for step in ("claims", "release", "votes", "undo")),
     "GET /api/comparisons",
     "GET /api/comparisons/{number}",
     "POST /api/comparisons/{number}/close",

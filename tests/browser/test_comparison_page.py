@@ -95,6 +95,7 @@ def test_a_session_of_60_by_keys_agrees_with_the_database(open_page, database, s
             shown = wait_for_item(page, shown)
     wait_until_sent(page)
     page.wait_for_selector('#review[data-state="empty"]')
+    assert page.locator("#progress dd").all_inner_texts() == ["0", "60"]
     screenshot(page, "comparison-done")
     assert standing(database) == expected
 

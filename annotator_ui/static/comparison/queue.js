@@ -28,6 +28,8 @@ export class ComparisonQueue extends EventTarget {
   #post;
   #number;
   #refilling = false;
+  /** Number of votes and undos so far, by which an outdated count of the server is recognized. */
+  #changes = 0;
   /** Items that the response under way may still name although they have a vote. */
   #voted = new Set();
 
@@ -48,6 +50,7 @@ export class ComparisonQueue extends EventTarget {
 
   /** Remove the first item, because it has a vote. */
   advance() {
+    this.#changes += 1;
     this.#voted.add(this.items.shift()?.item.id);
     this.#notify();
     if (this.items.length < LOW) this.refill();
@@ -55,6 +58,7 @@ export class ComparisonQueue extends EventTarget {
 
   /** Put an item back at the front, because its vote was undone. @param {ComparisonItem} item */
   putBack(item) {
+    this.#changes += 1;
     this.#voted.delete(item.id);
     this.items = [this.#load(item), ...this.items.filter((other) => other.item.id !== item.id)];
     this.#notify();
@@ -73,16 +77,20 @@ export class ComparisonQueue extends EventTarget {
     try {
       const count = Math.max(TARGET - this.items.length, 0);
       const pending = this.pendingIds();
+      const changes = this.#changes;
       this.#voted = new Set(pending);
       const holding = [...this.items.map(({ item }) => item.id), ...pending].slice(0, MAX_HELD);
       const body = { comparison: this.#number, count, holding };
       /** @type {ComparisonClaims} */
-      const { items, progress } = await this.#post("/api/comparisons/claims", body);
+      const { items, progress } = await this.#post("/api/comparison/claims", body);
       const known = new Set(this.items.map(({ item }) => item.id));
       const claimed = items.filter(({ id }) => !known.has(id) && !this.#voted.has(id));
       this.items.push(...claimed.map((item) => this.#load(item)));
       this.exhausted = items.length < count;
-      this.dispatchEvent(new CustomEvent("progress", { detail: progress }));
+      // Counts from before a vote of this page would be shown as those after it.
+      if (!pending.length && changes === this.#changes) {
+        this.dispatchEvent(new CustomEvent("progress", { detail: progress }));
+      }
       this.#notify();
     } catch (error) {
       this.dispatchEvent(new CustomEvent("error", { detail: error }));
@@ -94,7 +102,7 @@ export class ComparisonQueue extends EventTarget {
   /** Release the items because the page is being closed. */
   leave() {
     const items = this.items.map(({ item }) => item.id);
-    if (items.length) sendOnLeaving("/api/comparisons/release", { items });
+    if (items.length) sendOnLeaving("/api/comparison/release", { items });
   }
 
   /**

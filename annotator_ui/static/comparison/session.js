@@ -23,8 +23,8 @@ import { DwellTimer } from "../review/dwell_timer.js";
  * @property {(response: any) => void} onSent
  */
 
-const VOTES = "/api/comparisons/votes";
-const UNDO = "/api/comparisons/undo";
+const VOTES = "/api/comparison/votes";
+const UNDO = "/api/comparison/undo";
 const FIRST_RETRY_MS = 500;
 const MAX_RETRY_MS = 15_000;
 

@@ -18,7 +18,7 @@ import { Viewer } from "../review/viewer.js";
 const POLL_MS = 3_000;
 const RENEW_LEASES_MS = 30_000;
 const IDLE_MS = 5 * 60_000;
-const UNDO_PATH = "/api/comparisons/undo";
+const UNDO_PATH = "/api/comparison/undo";
 const VIEWS = ["image", "alpha", "faint"];
 
 /** @type {readonly [ComparisonChoice, string[], string][]} */
@@ -110,7 +110,6 @@ function connectEvents() {
   );
   session.addEventListener("change", showSending);
   queue.addEventListener("progress", (event) => {
-    if (session.entries.length) return; // the counts of this page are newer
     progress = /** @type {CustomEvent<ComparisonProgress>} */ (event).detail;
     showProgress();
   });

@@ -10,6 +10,8 @@ from typing import Any
 import schemathesis
 import sqlalchemy as sa
 
+from curation.comparison_values import ComparisonChoice
+from curation.comparisons import votes
 from curation.db.engine import Database
 from curation.db.tables import sessions
 from curation.review import queue
@@ -37,6 +39,10 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         case.body, dict
     ):
         case.body = {"key": str(uuid.uuid4())} if label.endswith("undo") else _decidable(case.body)
+    if label == "POST /api/comparison/undo" and isinstance(case.body, dict):
+        case.body = _with_a_vote()
+    if label == "POST /api/comparison/votes" and isinstance(case.body, dict):
+        case.body = _votable(case.body)
     if label == "POST /api/session" and isinstance(case.body, dict):
         with DATABASE.transaction() as tx:
             case.body = {**case.body, "token": issue_token(tx, find_reviewer(tx, "visitor"), 5)}
@@ -66,3 +72,21 @@ def _decidable(body: dict[str, Any]) -> dict[str, Any]:
         "reasons": reasons,
         "layers": [],
     }
+
+
+def _votable(body: dict[str, Any]) -> dict[str, Any]:
+    """Return the body of a vote on an item that waits for the session's reviewer."""
+    with DATABASE.transaction() as tx:
+        reviewer = find_reviewer(tx, "the admin")
+        items = votes.claim_next(tx, reviewer.id, None, 1, (), 300)
+    item = {"item": str(items[0].id)} if items else {}
+    return {**body, **item, "key": str(uuid.uuid4())}
+
+
+def _with_a_vote() -> dict[str, Any]:
+    """Let the session's reviewer vote, and return the body of an undo of their last vote."""
+    with DATABASE.transaction() as tx:
+        reviewer = find_reviewer(tx, "the admin")
+        for item in votes.claim_next(tx, reviewer.id, None, 1, (), 300):
+            votes.vote(tx, reviewer.id, item.id, ComparisonChoice.equal, key=uuid.uuid4())
+    return {"key": str(uuid.uuid4())}

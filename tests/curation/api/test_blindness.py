@@ -155,15 +155,16 @@ class World:
             "/api/review/undo/batch": {"undos": [undo]},
             "/api/review/release": {"candidates": [str(LOST)]},
             "/api/snapshots": {"tag": "latest"},
-            "/api/comparisons/claims": {"count": 2, "holding": [str(LOST)]},
-            "/api/comparisons/votes": {"item": str(LOST), "choice": "left", "key": str(LOST)},
-            "/api/comparisons/undo": {"vote": 10**6, "key": str(LOST)},
-            "/api/comparisons/release": {"items": [str(LOST)]},
+            "/api/comparison/claims": {"count": 2, "holding": [str(LOST)]},
+            "/api/comparison/votes": {"item": str(LOST), "choice": "left", "key": str(LOST)},
+            "/api/comparison/undo": {"vote": 10**6, "key": str(LOST)},
+            "/api/comparison/release": {"items": [str(LOST)]},
         }
         known = path in bodies or path.startswith(
             (
                 "/api/rounds/",
                 "/api/checkpoints/",
+                "/api/comparison/",
                 "/api/comparisons/",
                 "/api/labeling/",
                 "/api/loops/",

@@ -64,7 +64,7 @@ class World:
 
     def live(self) -> None:
         """Claim, see all images, vote in every way, undo, and look at everything else."""
-        claimed = self.call("POST", "/api/comparisons/claims", {"count": 8})["items"]
+        claimed = self.call("POST", "/api/comparison/claims", {"count": 8})["items"]
         assert len(claimed) == len(ITEMS)
         for item in claimed:
             for side, role in itertools.product(("left", "right"), item["left"]):
@@ -72,12 +72,12 @@ class World:
                 self.call("GET", item[side][role]["small"])
         for item, choice in zip(claimed, ("left", "right", "equal", "both_bad"), strict=True):
             body = {"item": item["id"], "choice": choice, "key": self.key()}
-            self.call("POST", "/api/comparisons/votes", body)
-            self.call("POST", "/api/comparisons/votes", body)
-            self.call("POST", "/api/comparisons/votes", body | {"key": self.key()})
-            self.call("POST", "/api/comparisons/undo", {"key": self.key()})
-            self.call("POST", "/api/comparisons/votes", body | {"key": self.key()})
-            self.call("POST", "/api/comparisons/claims", {"count": 3, "comparison": self.number})
+            self.call("POST", "/api/comparison/votes", body)
+            self.call("POST", "/api/comparison/votes", body)
+            self.call("POST", "/api/comparison/votes", body | {"key": self.key()})
+            self.call("POST", "/api/comparison/undo", {"key": self.key()})
+            self.call("POST", "/api/comparison/votes", body | {"key": self.key()})
+            self.call("POST", "/api/comparison/claims", {"count": 3, "comparison": self.number})
         for path in ("", f"/{self.number}", f"/{self.number}/close"):
             method = "POST" if path.endswith("close") else "GET"
             self.call(method, f"/api/comparisons{path}")
@@ -165,7 +165,7 @@ def test_no_answer_names_a_checkpoint_or_a_side(make_world, database):
     world = make_world(reverse=False)
     world.live()
     for call, status, _, text in world.answers:
-        if not call.startswith("POST /api/comparisons") or status != 200:
+        if not call.startswith("POST /api/comparison/") or status != 200:
             continue
         found = json.loads(text)
         assert not {"a", "b", "checkpoint", "side", "side_key", "seed"} & set(keys_of(found)), call

@@ -18,11 +18,11 @@ from tests.support.compared_checkpoints import open_drawn
 
 def vote(client, item: str, choice: str = "left", key: str | None = None):
     body = {"item": item, "choice": choice, "key": key or str(uuid.uuid4()), "dwell_ms": 1_200}
-    return client.post("/api/comparisons/votes", json=body)
+    return client.post("/api/comparison/votes", json=body)
 
 
 def claim(client, **body):
-    response = client.post("/api/comparisons/claims", json=body)
+    response = client.post("/api/comparison/claims", json=body)
     assert response.status_code == 200, response.text
     return response.json()
 
@@ -45,7 +45,7 @@ def test_an_annotator_votes_and_an_engineer_reads_the_result(signed_in, database
     assert answers[0].json() == answers[1].json()
     assert vote(ann, third, "right", key).status_code == 409
     assert vote(ann, str(uuid.uuid4())).status_code == 404
-    undone = ann.post("/api/comparisons/undo", json={"key": str(uuid.uuid4())})
+    undone = ann.post("/api/comparison/undo", json={"key": str(uuid.uuid4())})
     assert undone.json()["item"]["id"] == third
     assert vote(ann, third, "right").status_code == 200
     assert claim(ann, count=3, comparison=number) == {
@@ -81,7 +81,7 @@ def test_a_paused_reviewer_gets_no_items(signed_in, database, store):
     [item] = claim(ann, count=1)["items"]
     with database.transaction() as tx:
         tx.execute(sa.text("update reviewers set paused = 'missed defects'"))
-    assert ann.post("/api/comparisons/claims", json={"count": 1}).status_code == 409
+    assert ann.post("/api/comparison/claims", json={"count": 1}).status_code == 409
     assert vote(ann, item["id"]).status_code == 409
 
 
@@ -90,7 +90,7 @@ def test_released_items_go_to_others_at_once(signed_in, database, store):
     ann, bob = signed_in(name="ann"), signed_in(name="bob")
     [item] = claim(ann, count=1)["items"]
     assert claim(bob, count=1)["items"] == []
-    assert ann.post("/api/comparisons/release", json={"items": [item["id"]]}).status_code == 204
+    assert ann.post("/api/comparison/release", json={"items": [item["id"]]}).status_code == 204
     assert claim(bob, count=1)["items"][0]["id"] == item["id"]
 
 
@@ -108,7 +108,7 @@ def test_promotion_asks_a_closed_comparison(signed_in, database, store):
             choice = ComparisonChoice.left if left else ComparisonChoice.right
             votes.vote(tx, ann, item.id, choice, key=uuid.uuid4())
     path, body = f"/api/checkpoints/{new}/promote", {"comparison": number}
-    assert tess.post(path, json=body).status_code == 422, "it is open"
+    assert tess.post(path, json=body).status_code == 409, "it is open"
     tess.post(f"/api/comparisons/{number}/close")
     strict = tess.post(path, json=body | {"error": 0.0001})
     assert strict.status_code == 409

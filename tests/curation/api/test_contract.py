@@ -105,7 +105,7 @@ def known(app, context, database, store) -> dict[str, dict[str, dict[str, str]]]
         run = {"path": {"run": str(request_training(tx, order, "test"))}}
         loop = {"path": {"number": str(start_loop(tx, LoopPlan(1, 8, "micro"), "test"))}}
     compared, closing = (
-        {"path": {"number": str(open_drawn(database, store, 8, reverse=bool(one)))}}
+        {"path": {"number": str(open_drawn(database, store, 80, reverse=bool(one)))}}
         for one in range(2)
     )
     with database.transaction() as tx:
