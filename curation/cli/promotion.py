@@ -162,7 +162,7 @@ def _compare_by_rules(
     from curation.screening.rule_reviewer import fit_rule_reviewer
 
     if new.id == former.id:
-        raise Refused("this checkpoint is promoted already")
+        raise Conflict("this checkpoint is promoted already")
     promotion.make_test(0, 0, 0, error, "")  # check the chance of error before hours of work
     with ctx.database.transaction() as tx:
         texts = read_prompt_file(prompts).prompts if prompts else choose_prompts(tx, count, seed)

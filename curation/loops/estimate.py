@@ -119,7 +119,7 @@ _GENERATING = sa.text("""
         order by r.id desc limit 10) latest""")
 
 _REVIEWING = sa.text("""
-    select count(*) as n, avg(dwell_ms) / 1000.0 as seconds from (
+    select count(*) as n, avg(dwell_ms)::float / 1000 as seconds from (
         select d.dwell_ms from decisions d join reviewers v on v.id = d.reviewer_id
         where v.kind = 'person' and d.dwell_ms is not null order by d.id desc limit 1000) latest""")
 

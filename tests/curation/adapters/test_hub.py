@@ -297,10 +297,11 @@ def test_a_pushed_snapshot_is_imported_as_seeds(
     call(hub, tmp_path, "seed", "import", str(tmp_path / "seeds"), **instance)
     call(hub, tmp_path, "snapshot", "freeze", "--tag", "v1", **instance)
     call(hub, tmp_path, "snapshot", "push", "v1", "hf://anna/flowers", **instance)
-    # Hostile neighbours in the repository are neither read nor kept.
+    # Hostile neighbours in the repository are neither read nor kept, but for a damaged table.
     repository = hub.repositories["datasets/anna/flowers"]
-    hostile = {"train/evil.pkl": b"\x80\x04.", "run.py": b"import os", "data/big.parquet": b"PAR1"}
-    repository.tags["v1"] = repository.commit(repository.files | hostile)
+    hostile = {"train/evil.pkl": b"\x80\x04.", "run.py": b"import os"}
+    table = {"data/big.parquet": b"PAR1"}
+    repository.tags["v1"] = repository.commit(repository.files | hostile | table)
     other = instance | {"LAYERLOOP_HOME": str(tmp_path / "other")}
     _, said = call(hub, tmp_path, "seed", "import", "hf://anna/flowers@v1", "--dry-run", **other)
     assert "would download" in said and not hub.count("resolve")
@@ -315,7 +316,7 @@ def test_a_pushed_snapshot_is_imported_as_seeds(
     assert kept == wanted
     summary = json.loads(output)
     pictures = sum(path.endswith(".png") for path in kept)
-    assert summary["refused"] == 0 and summary["files"] == pictures == 12
+    assert summary["refused"] == 1 and summary["files"] == pictures + 1 == 13
     # A second import asks for no file again.
     asked = hub.count("resolve")
     call(hub, tmp_path, *imported, **other)

@@ -18,7 +18,7 @@ from curation.comparisons import votes
 from curation.comparisons.promotion import NotBetterError
 from curation.db.tables import comparisons, events
 from curation.domain import Checkpoint
-from curation.errors import LayerloopError, NotFound, Refused
+from curation.errors import Conflict, LayerloopError, NotFound, Refused
 from curation.jobs.model_cache import evict
 from curation.review.reviewers import add_reviewer
 from curation.runtime.bootstrap import import_initial_seeds
@@ -120,7 +120,7 @@ def test_a_comparison_from_its_opening_to_a_promotion(run, named, checkpoints, p
     promote = ("checkpoint", "promote", clean, "--if-better")
     with pytest.raises(Refused, match="one judge"):
         run(*promote)
-    with pytest.raises(Refused, match="still open"):
+    with pytest.raises(Conflict, match="still open"):
         run(*promote, "--comparison", "1")
     assert json.loads(run("comparison", "close", "1", "--json"))["undecided"] == 0
     with pytest.raises(NotBetterError, match="wins 12 and loses 0"):
@@ -142,7 +142,7 @@ def test_the_rule_reviewer_promotes_only_what_is_better(run, checkpoints, prompt
     assert found["test"]["losses"] == 0
     with pytest.raises(NotBetterError, match="by the rule reviewer it wins 0"):
         run("checkpoint", "promote", hazy, *by_rules)
-    with pytest.raises(Refused, match="promoted already"):
+    with pytest.raises(Conflict, match="promoted already"):
         run("checkpoint", "promote", clean, *by_rules)
     assert promoted(database) == clean
 

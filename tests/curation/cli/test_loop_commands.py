@@ -51,12 +51,6 @@ def test_commands_start_change_and_end_a_loop(run, seeds):
     assert "has finished here" in estimate["estimate"]["training_seconds"]["basis"]
     assert json.loads(run("loop", "list", "--json")) == []
 
-    learning = (*START, "--recipe", "whole-kto", "--reviewer", "rules", "--dry-run")
-    hint = "lets them learn from these"
-    assert hint in CliRunner().invoke(app, learning).output.replace("\n", " ")
-    more = ("--override", "automatic_decisions=true")
-    assert hint not in CliRunner().invoke(app, [*learning, *more]).output.replace("\n", " ")
-
     limits = ("--gpu-seconds", "3600", "--human-hours", "2", "--accepted", "50")
     assert "loop 1 is started: 3 rounds of 20" in run(*START, *limits, "--gate", "psnr>=20")
     [row] = json.loads(run("loop", "list", "--json"))

@@ -6,7 +6,7 @@ import pytest
 
 from curation.checkpoints.registry import find_promoted_checkpoint, promote_checkpoint
 from curation.comparisons import promotion, sessions
-from curation.errors import Refused
+from curation.errors import Conflict, Refused
 from tests.support.compared_checkpoints import make_compared, open_drawn
 
 
@@ -30,14 +30,14 @@ def test_a_comparison_that_is_open_or_was_stopped_early_promotes_nobody(database
     number = open_drawn(database, store, 2)
     with database.transaction() as tx:
         clean, hazy = make_compared(tx)
-        with pytest.raises(Refused, match="does not compare"):
+        with pytest.raises(Conflict, match="does not compare"):
             promotion.compare_by_people(tx, clean, number)
         promote_checkpoint(tx, hazy, "test")
-        with pytest.raises(Refused, match="promoted already"):
+        with pytest.raises(Conflict, match="promoted already"):
             promotion.compare_by_people(tx, hazy, number)
-        with pytest.raises(Refused, match="still open"):
+        with pytest.raises(Conflict, match="still open"):
             promotion.compare_by_people(tx, clean, number)
         sessions.close_comparison(tx, number, "test")
-        with pytest.raises(Refused, match="before all its items"):
+        with pytest.raises(Conflict, match="before all its items"):
             promotion.compare_by_people(tx, clean, number)
         assert find_promoted_checkpoint(tx).id == hazy

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import subprocess
 import tracemalloc
 from contextlib import closing
 
@@ -26,6 +28,7 @@ from curation.ingest.listing import ListingOptions
 from curation.ingest.parquet_process import ParquetTables
 from curation.ingest.parquet_rows import ParquetFile, split_of_name
 from curation.ingest.seed_import import import_seeds
+from tests.support.snapshot_readers import readers_python
 from tests.support.taken_down import blob
 
 IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
@@ -115,15 +118,31 @@ def test_a_pulled_snapshot_has_the_same_pixels(database, store, tmp_path):
     assert dict(summary.outcomes) == {"duplicate": 4}
 
 
+WRITE = """
+import sys
+import datasets
+from PIL import Image
+names = sys.argv[2:]
+# An image with a file name would be stored by its path alone.
+rows = {"image": [Image.open(name).copy() for name in names], "text": [f"number {n}" for n in range(len(names))]}
+features = datasets.Features(image=datasets.Image(), text=datasets.Value("string"))
+made = datasets.Dataset.from_dict(rows, features=features)
+made.to_parquet(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
 def test_the_library_datasets_writes_such_files(database, store, tmp_path):
-    datasets = pytest.importorskip("datasets")
-    pictures = [Image.fromarray(blob(number)) for number in range(4)]
-    made = datasets.Dataset.from_dict(
-        {"image": pictures, "text": [f"number {n}" for n in range(4)]},
-        features=datasets.Features(image=datasets.Image(), text=datasets.Value("string")),
-    )
-    made.to_parquet(str(tmp_path / "made.parquet"))
-    run(database, store, tmp_path / "made.parquet", licence="mit", source="me")
+    names = [str(tmp_path / f"{number}.png") for number in range(4)]
+    for number, name in enumerate(names):
+        Image.fromarray(blob(number)).save(name)
+    file = tmp_path / "made.parquet"
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hf"), "HF_DATASETS_OFFLINE": "1"}
+    subprocess.run(
+        [str(readers_python()), "-I", "-c", WRITE, str(file), *names],
+        env=environment, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    run(database, store, file, licence="mit", source="me")
     assert set(stored(database)) == {f"number {n}" for n in range(4)}
 
 

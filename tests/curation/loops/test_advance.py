@@ -30,10 +30,12 @@ from curation.loops.plan import Budget, DiversityGuard, LoopPlan, LoopReviewer, 
 from curation.loops.report import loop_report
 from curation.object_store import FolderStore
 from curation.reporting import round_report
+from curation.review.reviewers import add_reviewer
 from curation.rounds import lifecycle
 from curation.runtime.bootstrap import import_initial_seeds
 from curation.runtime.context import AppContext
 from curation.settings import Settings
+from tests.support.decision_history import PastDecision, make_history
 from tests.support.factories import fresh_database, with_database
 from tests.support.loop_worker import POINTS
 
@@ -129,6 +131,13 @@ def test_two_rounds_follow_each_other(instance: Instance) -> None:
     assert "16 candidates" in estimate["generation_seconds"]["basis"]
     assert estimate["training_seconds"]["value"] is not None
     assert 0 < estimate["accepted"]["value"] <= 16
+    # A person decides too: each of 16 candidates is estimated by the time that the one took.
+    with instance.database.transaction() as tx:
+        reviewer = add_reviewer(tx, "anna").id
+        make_history(tx, reviewer, [PastDecision(0, accept=True, dwell_ms=4_500)])
+        by_people = replace(PLAN, reviewer=LoopReviewer.person)
+        estimate = estimate_dict(estimate_loop(tx, by_people))
+    assert estimate["human_hours"]["value"] == pytest.approx(16 * 4.5 / 3_600)
 
 
 def test_the_snapshots_of_a_loop_have_the_decisions_that_were_made_before(

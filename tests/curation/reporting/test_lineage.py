@@ -57,7 +57,9 @@ def test_the_lineage_of_a_sample_and_of_a_checkpoint_refer_to_each_other(databas
         assert f"| {round_id} | 2 of 2 (95 % interval 34% to 100%) |" in card
         card = model_card(trained, of_trained, "ann/flowers")
         [(licence, count)] = frozen.counts["licence"].items()
-        assert f"## Licences of the data\n\n| licence | samples |\n|---|---|\n| {licence} |" in card
+        assert (
+            f"## Licences of the data\n\n| licence | samples |\n|---|---:|\n| {licence} |" in card
+        )
         assert f"| {count} |" in card
     with pytest.raises(NotFound):
         why_sample(database, store, "0" * 32)

@@ -76,7 +76,7 @@ def test_equal_rounds_are_seldom_told_apart(count, size):
         outside += not found.low <= 1 <= found.high
         lost += found.value < 0.9 and found.high < 1
     assert outside <= 18  # 10 are expected at 95 %, 18 exceeded in 1 % of cases
-    assert lost <= 2
+    assert lost <= 5  # at most 1.6 are expected, 5 exceeded in 1 % of cases
 
 
 def test_a_collapse_is_seen():
