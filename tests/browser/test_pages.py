@@ -108,7 +108,7 @@ def test_annotators_see_only_what_they_may_read(
 ) -> None:
     page = open_page(name="Grace", role=Role.annotator)
     expect(page.locator("#me")).to_contain_text("annotator")
-    assert page.locator("nav a:visible").all_inner_texts() == ["Review", "Rounds"]
+    assert page.locator("nav a:visible").all_inner_texts() == ["Review", "Compare", "Rounds"]
     page.goto(f"{site.address}/rounds")
     expect(page.locator("#rows tr")).not_to_have_count(0)
     expect(page.locator("#rows a")).to_have_count(0)

@@ -127,9 +127,19 @@ async function readResponse(path) {
   }
 }
 
+let isSigningOut = false;
+
+/**
+ * Say whether the reviewer signs out; other requests may then be refused, and must not lead away.
+ * @param {boolean} value
+ */
+export function setSigningOut(value) {
+  isSigningOut = value;
+}
+
 /** Go to the sign-in page, which returns to the current page afterwards. */
 export function redirectToSignIn() {
-  location.assign(signInUrl());
+  if (!isSigningOut) location.assign(signInUrl());
 }
 
 /** Return the address of the sign-in page with the current page as its target. */

@@ -2,7 +2,7 @@
 
 import { byId, el, replace } from "./dom.js";
 import { toSentence } from "./format.js";
-import { Refusal, request } from "./http.js";
+import { Refusal, request, setSigningOut } from "./http.js";
 
 /** Roles, from the lowest to the highest. */
 const ROLES = ["annotator", "engineer", "trainer", "admin"];
@@ -17,10 +17,12 @@ export function showSignedIn(me) {
     link.toggleAttribute("hidden", !hasRole(me, role));
   }
   byId("sign-out").addEventListener("click", async () => {
+    setSigningOut(true);
     try {
       await request("DELETE", "/api/session");
       location.assign(me.sign_out_url ?? "/sign-in");
     } catch (error) {
+      setSigningOut(false);
       showError(error); // the session is still active
     }
   });

@@ -71,6 +71,8 @@ def strings(app, schema: dict[str, Any], at: tuple[Any, ...] = ()) -> Iterator[t
 def put(app, schema: dict[str, Any], body: Any, at: tuple[Any, ...], value: Any) -> None:
     """Set the value at a path of a body, creating missing parts."""
     schema = resolved(app, schema)
+    if "anyOf" in schema:  # what may be null
+        schema = resolved(app, schema["anyOf"][0])
     step, rest = at[0], at[1:]
     inner = schema["items"] if step == 0 else schema["properties"][step]
     if step == 0 and not body:

@@ -25,6 +25,9 @@ def program(app, database):
     return make
 
 
+PEOPLE_ONLY = ("/api/review/", "/api/comparison/", "/api/me", "/api/operations")
+
+
 def test_every_route_has_a_role_and_a_scope_or_is_for_people_only(app):
     scopes = set()
     for method, path, operation in operations(app):
@@ -35,8 +38,8 @@ def test_every_route_has_a_role_and_a_scope_or_is_for_people_only(app):
         for_programs = {"token": []} in operation["security"]
         assert {"session": []} in operation["security"]
         assert for_programs == ("x-required-scope" in operation), path
-        # Only reviews and a reviewer's own statistics are closed to programs.
-        assert for_programs != path.startswith(("/api/review/", "/api/me")), path
+        # Programs read an instance's state from /metrics, and neither review nor vote.
+        assert for_programs != path.startswith(PEOPLE_ONLY), path
         if for_programs:
             scopes.add(operation["x-required-scope"])
     assert scopes == set(Scope)
