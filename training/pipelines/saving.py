@@ -39,6 +39,7 @@ _COLUMNS = (
         "decoder_groups",
         "fold",
         "decoder_views",
+        "alpha_floor",
         "decoder_unfold",
         "decoder_residual",
         "tile",
