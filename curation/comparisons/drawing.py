@@ -11,7 +11,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from curation.comparison_values import ComparisonSide, ComparisonState, DrawingState
 from curation.comparisons.sessions import ComparedSide, find_comparison, sides_of
-from curation.datasets.blocked import find_blocked
+from curation.datasets.blocked import GENERATED_AGAIN, find_generated_again
 from curation.datasets.samples import StoredLayer, record_layers
 from curation.db import leases
 from curation.db.engine import Transaction
@@ -161,17 +161,10 @@ def _without_taken_down(
     tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]]
 ) -> list[uuid.UUID]:
     """Return the drawings without layers that were taken down; the others have failed."""
-    visible = [layer.visible for layers in stored.values() for layer in layers.values()]
-    blocked = find_blocked(tx, visible) if visible else {}
-    refused = [
-        id_
-        for id_, layers in stored.items()
-        if any(one.visible in blocked for one in layers.values())
-    ]
+    refused = find_generated_again(tx, stored)
     if refused:
-        note = "the checkpoint generated an image that was taken down"
         failing = sa.update(comparison_drawings).where(comparison_drawings.c.id.in_(refused))
-        tx.execute(failing.values(state=DrawingState.failed, note=note))
+        tx.execute(failing.values(state=DrawingState.failed, note=GENERATED_AGAIN))
     return [id_ for id_ in stored if id_ not in refused]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
@@ -13,8 +15,14 @@ from curation.db.engine import Transaction
 from curation.db.tables import blocked_layers, takedown_items, takedowns
 from curation.errors import Refused, TakenDown
 
+if TYPE_CHECKING:
+    from curation.datasets.samples import StoredLayer
+    from curation.domain import LayerRole
+
 _DIGITS = re.compile(r"[0-9a-f]{8,32}")
 BLOCKED_HINT = "leave it out; 'layerloop takedown --list' shows the takedowns"
+GENERATED_AGAIN = "the checkpoint generated an image that was taken down"
+"""The note of generated layers that fail for it."""
 
 
 class TakenDownLayer(Refused):
@@ -99,6 +107,22 @@ def find_blocked(tx: Transaction, visible: Collection[str]) -> dict[str, str]:
     query = sa.select(blocked_layers.c.visible, blocked_layers.c.takedown_id)
     rows = tx.execute(query.where(blocked_layers.c.visible.in_(wanted)))
     return {row.visible: row.takedown_id.hex[:8] for row in rows}
+
+
+def find_generated_again(
+    tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]]
+) -> list[uuid.UUID]:
+    """Return which of some generated sets of layers have one that was taken down.
+
+    Args:
+        tx: The transaction, which is held against takedowns until it ends.
+        stored: The stored layers by id.
+    """
+    if not stored:
+        return []
+    hashes = {id_: {layer.visible for layer in layers.values()} for id_, layers in stored.items()}
+    blocked = find_blocked(tx, set[str]().union(*hashes.values()))
+    return [id_ for id_, visible in hashes.items() if not visible.isdisjoint(blocked)]
 
 
 def refuse_blocked(tx: Transaction, visible: Collection[str]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
-from curation.datasets.blocked import find_blocked
+from curation.datasets.blocked import GENERATED_AGAIN, find_generated_again
 from curation.datasets.samples import StoredLayer, record_layers
 from curation.db import leases
 from curation.db.engine import Transaction
@@ -242,17 +242,10 @@ def _without_taken_down(
     tx: Transaction, stored: Mapping[uuid.UUID, Mapping[LayerRole, StoredLayer]]
 ) -> list[uuid.UUID]:
     """Return the candidates without layers that were taken down; the others have failed."""
-    visible = [layer.visible for layers in stored.values() for layer in layers.values()]
-    blocked = find_blocked(tx, visible) if visible else {}
-    failed = [
-        id_
-        for id_, layers in stored.items()
-        if any(one.visible in blocked for one in layers.values())
-    ]
+    failed = find_generated_again(tx, stored)
     if failed:
-        note = "the checkpoint generated an image that was taken down"
         changing = sa.update(candidates).where(candidates.c.id.in_(failed))
-        tx.execute(changing.values(state=CandidateState.failed, note=note))
+        tx.execute(changing.values(state=CandidateState.failed, note=GENERATED_AGAIN))
     return [id_ for id_ in stored if id_ not in failed]
 
 
