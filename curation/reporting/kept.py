@@ -13,10 +13,10 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from curation.db.engine import Database, Transaction
-from curation.db.tables import kept_reports
+from curation.db.kept_reports import LAST_DECISION_OF_ROUND, read_reports, store_report
 from curation.quality import agreement
 from curation.reporting import reviewer_stats
 from curation.review.reviewers import PERSON, Reviewer, get_reviewer
@@ -110,7 +110,8 @@ def refresh_reports(database: Database) -> bool:
             with database.transaction() as tx:
                 started = time.monotonic()
                 report = _compute(tx, name, subject.id)
-                _store(tx, name, subject, report, time.monotonic() - started)
+                seconds = time.monotonic() - started
+                store_report(tx, name, subject.id, report, marker=subject.marker, seconds=seconds)
     return False
 
 
@@ -118,7 +119,7 @@ def _read_or_compute(
     tx: Transaction, name: str, ids: list[int], compute: Callable[[int], dict[str, Any]]
 ) -> dict[int, tuple[dict[str, Any], datetime | None]]:
     """Return the reports by subject: current ones, those that are quick to compute, or older."""
-    kept = {row.subject: row for row in tx.execute(_KEPT, {"name": name, "ids": ids})}
+    kept = read_reports(tx, name, ids)
     subjects = _subjects(tx, name, ids)
     found: dict[int, tuple[dict[str, Any], datetime | None]] = {}
     left = LIVE_COST
@@ -161,31 +162,10 @@ def _reviewer_report(tx: Transaction, reviewer: Reviewer) -> dict[str, Any]:
     return {"all": everything, "own": own}
 
 
-def _store(
-    tx: Transaction, name: str, subject: _Subject, report: dict[str, Any], seconds: float
-) -> None:
-    changed: dict[str, Any] = {"marker": subject.marker, "seconds": seconds, "report": report}
-    adding = insert(kept_reports).values(name=name, subject=subject.id, **changed)
-    changed["created_at"] = sa.func.now()
-    keys = ["name", "subject"]
-    tx.execute(adding.on_conflict_do_update(index_elements=keys, set_=changed))
-
-
 _IDS = sa.bindparam("ids", type_=ARRAY(sa.Integer))
-
-_KEPT = (
-    sa.text("""
-    select subject, marker, report, created_at from kept_reports
-    where name = :name and subject = any(:ids)""")
-    .bindparams(_IDS)
-    .columns(report=kept_reports.c.report.type)
-)
 
 _LAST_OF_REVIEWER = """coalesce((select d.id from decisions d
         where d.reviewer_id = v.id order by d.id desc limit 1), 0)"""
-
-_LAST_OF_ROUND = """coalesce((select d.id from decisions d
-        where d.round_id = r.id order by d.id desc limit 1), 0)"""
 
 _REVIEWERS = sa.text(f"""
     select v.id, {_LAST_OF_REVIEWER} as marker,
@@ -194,7 +174,7 @@ _REVIEWERS = sa.text(f"""
     from unnest(:ids) as v (id)""").bindparams(_IDS)
 
 _ROUNDS = sa.text(f"""
-    select r.id, {_LAST_OF_ROUND} as marker,
+    select r.id, {LAST_DECISION_OF_ROUND} as marker,
         (select count(*) from (select from decisions d where d.round_id = r.id
             limit :limit) part) as cost
     from unnest(:ids) as r (id)""").bindparams(_IDS)
@@ -212,7 +192,7 @@ _ALL_REVIEWERS = sa.text(f"""
 
 _ALL_ROUNDS = sa.text(f"""
     select * from (
-        select r.id, k.marker as kept, {_LAST_OF_ROUND} as marker, k.created_at
+        select r.id, k.marker as kept, {LAST_DECISION_OF_ROUND} as marker, k.created_at
         from rounds r
         left join kept_reports k on k.name = :name and k.subject = r.id
         where r.purpose <> 'gold' and {_DUE}) last

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from curation.db.engine import Database, Transaction
-from curation.db.tables import kept_reports, sample_embeddings
+from curation.db.kept_reports import store_report
+from curation.db.tables import sample_embeddings
 from curation.domain import CandidateState, Kind, LayerRole, Prompt, Sample
 from curation.downloads import Downloads
 from curation.errors import Corrupt, NotFound
@@ -73,7 +74,7 @@ def measure_diversity(
         seeds, seeds_id = _seed_vectors(database, downloads, embedder, kind)
     report = _estimate(drawn, seeds) | {"embedder": embedder.source, "seeds_id": seeds_id}
     with database.transaction() as tx:
-        _store(tx, round_id, report, time.monotonic() - started)
+        store_report(tx, REPORT, round_id, report, seconds=time.monotonic() - started)
 
 
 def smallest_round() -> int:
@@ -214,14 +215,6 @@ def _store_seeds(
         fields = {name: adding.excluded[name] for name in ("source", "vector")}
         keys = ["sample_id", "kind"]
         tx.execute(adding.on_conflict_do_update(index_elements=keys, set_=fields), rows)
-
-
-def _store(tx: Transaction, round_id: int, report: Mapping[str, Any], seconds: float) -> None:
-    changed: dict[str, Any] = {"marker": 0, "seconds": seconds, "report": dict(report)}
-    adding = insert(kept_reports).values(name=REPORT, subject=round_id, **changed)
-    changed["created_at"] = sa.func.now()
-    keys = ["name", "subject"]
-    tx.execute(adding.on_conflict_do_update(index_elements=keys, set_=changed))
 
 
 def _stack(packed: Sequence[bytes]) -> Vectors:

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from curation.db.engine import Transaction
-from curation.db.tables import kept_reports
+from curation.db.kept_reports import read_reports
 from curation.selection.diversity_measurement import REPORT, smallest_round
 from curation.statistics.diversity import PointEstimate, Ratio, ratio
 
@@ -60,7 +59,7 @@ def is_lost(found: Mapping[str, float] | None) -> bool:
 
 def read_kept(tx: Transaction, round_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
     """Return the kept reports of rounds by round."""
-    return {row.subject: row.report for row in tx.execute(_KEPT, {"ids": list(round_ids)})}
+    return {id_: row.report for id_, row in read_reports(tx, REPORT, round_ids).items()}
 
 
 def first_measured(tx: Transaction, round_id: int) -> int | None:
@@ -155,14 +154,6 @@ def _figure_text(figure: Mapping[str, Any], first: int | None) -> str:
         text += f"; {times} times round {first}"
     return f"{_NAMES[figure['name']]} {text}"
 
-
-_KEPT = (
-    sa.text(f"""
-    select subject, report from kept_reports
-    where name = '{REPORT}' and subject = any(:ids)""")
-    .bindparams(sa.bindparam("ids", type_=ARRAY(sa.Integer)))
-    .columns(report=kept_reports.c.report.type)
-)
 
 _LATEST = sa.text(f"""
     select distinct on (r.kind) r.kind, r.id from rounds r

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, UUID, insert
+from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from curation.db.engine import Transaction
+from curation.db.kept_reports import LAST_DECISION_OF_ROUND, read_reports, store_report
 from curation.db.tables import kept_reports, rounds
 from curation.domain import Kind, Prompt, RoundState
 from curation.review.reviewers import PERSON, RULE_REVIEWER
@@ -74,11 +75,10 @@ def read_outcomes(tx: Transaction, kind: Kind) -> dict[int, RoundOutcomes]:
         kind: Single layers or pairs.
     """
     marked = {row.id: row.marker for row in tx.execute(_ROUNDS, {"kind": kind, "n": MAX_ROUNDS})}
-    query = sa.select(kept_reports.c.subject, kept_reports.c.marker, kept_reports.c.report).where(
-        kept_reports.c.name == KEPT_NAME, kept_reports.c.subject.in_(marked)
-    )
     kept = {
-        row.subject: row.report for row in tx.execute(query) if row.marker == marked[row.subject]
+        id_: row.report
+        for id_, row in read_reports(tx, KEPT_NAME, marked).items()
+        if row.marker == marked[id_]
     }
     found: dict[int, RoundOutcomes] = {}
     for id_, marker in marked.items():
@@ -178,11 +178,8 @@ def _keep(tx: Transaction, round_id: int, marker: int) -> RoundOutcomes:
         "arms": {name: evidence_to_list(one) for name, one in outcomes.arms.items()},
         "prompts": {name: evidence_to_list(one) for name, one in outcomes.prompts.items()},
     }
-    values = {"marker": marker, "seconds": time.monotonic() - started, "report": report}
-    adding = insert(kept_reports).values(name=KEPT_NAME, subject=round_id, **values)
-    values["created_at"] = sa.func.now()
-    keys = ["name", "subject"]
-    tx.execute(adding.on_conflict_do_update(index_elements=keys, set_=values))
+    seconds = time.monotonic() - started
+    store_report(tx, KEPT_NAME, round_id, report, marker=marker, seconds=seconds)
     # Read back, so that the first choice equals later ones to the last digit.
     return _read(report)
 
@@ -195,11 +192,8 @@ def _read(report: Mapping[str, Any]) -> RoundOutcomes:
     )
 
 
-_LAST_DECISION = """coalesce((select d.id from decisions d where d.round_id = r.id
-        order by d.id desc limit 1), 0)"""
-
 _ROUNDS = sa.text(f"""
-    select r.id, {_LAST_DECISION} as marker from rounds r
+    select r.id, {LAST_DECISION_OF_ROUND} as marker from rounds r
     where r.state = '{RoundState.closed}' and r.purpose = 'generated' and r.kind = :kind
     order by r.id desc limit :n""")
 

@@ -18,6 +18,7 @@ from curation.datasets.sample_records import list_samples
 from curation.datasets.samples import find_sample_id
 from curation.db.counts import fold_deltas
 from curation.db.engine import Database, Transaction
+from curation.db.kept_reports import store_report
 from curation.db.schema import migrate
 from curation.db.tables import rounds
 from curation.domain import CandidateState, Kind, Verdict
@@ -107,7 +108,10 @@ def large(postgres_address: str) -> Iterator[Database]:
                 (kept._subjects(tx, kept.AGREEMENT, [1, 2]), "agreement"),
             ):
                 for subject in subjects:
-                    kept._store(tx, kind, subject, {"all": {}, "own": {}}, 1.0)
+                    store_report(
+                        tx, kind, subject.id, {"all": {}, "own": {}},
+                        marker=subject.marker, seconds=1.0,
+                    )  # fmt: skip
             # Closed rounds whose outcomes are kept.
             tx.execute(sa.update(rounds).where(rounds.c.id > 2).values(state="closed"))
             assert len(outcomes.read_outcomes(tx, Kind.single)) == 18

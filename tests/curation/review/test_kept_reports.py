@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from curation.db.kept_reports import store_report
 from curation.db.tables import kept_reports
 from curation.domain import JobName
 from curation.jobs import reconcile, refresh_reports
@@ -55,7 +56,8 @@ def test_small_reports_are_always_of_now(settings: Settings):
     with open_context(settings) as context, context.database.transaction() as tx:
         ann = add_reviewer(tx, "ann")
         make_history(tx, ann.id, [PastDecision(i, True) for i in range(5)])
-        kept._store(tx, kept.REVIEWER, kept._Subject(ann.id, 1, 0), {"all": {}, "own": {}}, 1.0)
+        report = {"all": {}, "own": {}}
+        store_report(tx, kept.REVIEWER, ann.id, report, marker=1, seconds=1.0)
         [now] = kept.reviewer_reports(tx, [ann])
         expected = reviewer_stats.reviewer_statistics(tx, ann, to_themselves=False)
         assert now == expected | {"as_of": None}
